@@ -51,20 +51,25 @@ with open("{path}", "w") as file:
 
 
 @pytest.fixture
-def divide_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Let the runs from then on be of stage 3 by accelerate's config, with small weights divided.
+def on_two(commands: Any, tmp_path: Path) -> Callable[..., list[Any]]:
+    """Train on two processes; with `divided` by accelerate's config, small weights in shares too.
 
     By default DeepSpeed keeps those whole, which are all of the tiny model.
     """
+    path = tmp_path / "ds.json"
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    path.write_text(json.dumps({"zero_optimization": zero, "bf16": {"enabled": "auto"}}))
+    launched = {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path),
+    }
 
-    def divide() -> None:
-        path = tmp_path / "ds.json"
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        path.write_text(json.dumps({"zero_optimization": zero, "bf16": {"enabled": "auto"}}))
-        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-        monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    def train(*overrides: str, divided: bool = False, stop: Any = None) -> list[Any]:
+        more = launched if divided else {}
+        ranks = [{**one, **more} for one in commands.two_ranks()]
+        return commands.run("train", [str(commands.recipe), *overrides], ranks, stop)
 
-    return divide
+    return train
 
 
 def optimizer_state(run: Path) -> dict[int, dict[str, torch.Tensor]]:
@@ -73,21 +78,18 @@ def optimizer_state(run: Path) -> dict[int, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("objective", [LORA, TEXT_TO_IMAGE], ids=["lora", "text_to_image"])
-def test_zero_equals_ddp(
-    objective: str, commands: Any, divide_all: Callable[[], None], tmp_path: Path
-) -> None:
+def test_zero_equals_ddp(objective: str, on_two: Callable[..., list[Any]], tmp_path: Path) -> None:
     """In weights, averages, the optimizer's state and the artifacts' tensors."""
     options = [f"output_dir={tmp_path}", objective, *OPTIONS]
-    succeed(commands.train_on_two(*options, "name=ddp"))
-    succeed(commands.train_on_two(*options, "name=zero1", "parallel=zero1"))
+    succeed(on_two(*options, "name=ddp"))
+    succeed(on_two(*options, "name=zero1", "parallel=zero1"))
     offload = "parallel={strategy: zero2, cpu_offload: optimizer}"
-    succeed(commands.train_on_two(*options, "name=zero2", offload))
+    succeed(on_two(*options, "name=zero2", offload))
     all_offloaded = "parallel={strategy: zero3, cpu_offload: all}"
-    succeed(commands.train_on_two(*options, "name=offloaded", all_offloaded))
-    divide_all()
+    succeed(on_two(*options, "name=offloaded", all_offloaded))
     count = {"run": COUNT.format(path=tmp_path / "held")}
     stop = happens("train.trainer:Trainer.save", 1, count)
-    succeed(commands.train_on_two(*options, "name=zero3", stop=stop))
+    succeed(on_two(*options, "name=zero3", divided=True, stop=stop))
     held, whole, tensors = map(int, (tmp_path / "held").read_text().split())
     assert whole / 2 <= held <= whole / 2 + tensors  # each tensor may be padded by one number
     ddp = optimizer_state(tmp_path / "ddp")
@@ -104,15 +106,14 @@ def test_zero_equals_ddp(
 
 
 def test_zero_in_bf16_trains_fp32_weights_as_ddp(
-    commands: Any, divide_all: Callable[[], None], tmp_path: Path
+    on_two: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
     """Rounding to bf16 inside the layers turns last digits into 1/256 of a step."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS]
     options += ["mixed_precision=bf16", "gradient_checkpointing=true"]
-    succeed(commands.train_on_two(*options, "name=ddp"))
-    succeed(commands.train_on_two(*options, "name=zero2", "parallel=zero2"))
-    divide_all()
-    succeed(commands.train_on_two(*options, "name=zero3"))
+    succeed(on_two(*options, "name=ddp"))
+    succeed(on_two(*options, "name=zero2", "parallel=zero2"))
+    succeed(on_two(*options, "name=zero3", divided=True))
     for name in ("zero2", "zero3"):
         assert largest_difference(tmp_path / "ddp", tmp_path / name) < 1e-3
         path = tmp_path / name / "checkpoints" / "step-000004" / "trained.safetensors"
@@ -124,51 +125,46 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     strategy: str,
     commands: Any,
     stop_at: Callable[..., dict[str, object]],
-    divide_all: Callable[[], None],
+    on_two: Callable[..., list[Any]],
     tmp_path: Path,
 ) -> None:
     """Then the last step alone, by DDP in one process with twice the accumulation."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS]
-    if strategy == "zero3":
-        divide_all()
-    else:
-        options.append(f"parallel={strategy}")
-    succeed(commands.train_on_two(*options, "name=straight"))
+    divided = strategy == "zero3"
+    options += [] if divided else [f"parallel={strategy}"]
+    succeed(on_two(*options, "name=straight", divided=divided))
     stop = stop_at("train.trainer:Trainer.forward_backward", 5, "TERM")
-    stopped = commands.train_on_two(*options, "name=stopped", stop=stop)
+    stopped = on_two(*options, "name=stopped", divided=divided, stop=stop)
     assert [rank.status for rank in stopped] == [143, 143], stopped
-    succeed(commands.train_on_two(*options, "name=stopped", "resume=true"))
+    succeed(on_two(*options, "name=stopped", "resume=true", divided=divided))
     assert largest_difference(tmp_path / "straight", tmp_path / "stopped") == 0
     shutil.copytree(tmp_path / "straight", tmp_path / "moved", symlinks=True)
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "step-000004")
     moved = ["name=moved", "resume=true", "parallel=ddp", "gradient_accumulation_steps=4"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
-        one = commands.train(*options, *moved)
+    one = commands.train(*options, *moved)
     assert one.status == 0, one.err
     assert largest_difference(tmp_path / "straight", tmp_path / "moved") < ROUNDING
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero3"])
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_both(
-    strategy: str, commands: Any, tmp_path: Path
+    strategy: str, on_two: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
     """As by DDP: the weights do not change, the average and the schedule go on."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS, "guards.non_finite=skip"]
     stop = happens("train.objectives.lora:LoraObjective.forward", 3, {"nan": 1}, rank=1)
     for name in ("ddp", strategy):
-        ranks = commands.train_on_two(*options, f"name={name}", f"parallel={name}", stop=stop)
+        ranks = on_two(*options, f"name={name}", f"parallel={name}", stop=stop)
         succeed(ranks)
         assert "skipped, 1 so far: loss is not finite at step 2" in ranks[0].out + ranks[0].err
     assert largest_difference(tmp_path / "ddp", tmp_path / strategy) < ROUNDING
 
 
 def test_the_artifact_of_divided_weights_draws(
-    tiny_base_folder: Path, commands: Any, divide_all: Callable[[], None], tmp_path: Path
+    tiny_base_folder: Path, commands: Any, on_two: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
-    divide_all()
     options = [f"output_dir={tmp_path}", TEXT_TO_IMAGE, *OPTIONS, "name=run"]
-    succeed(commands.train_on_two(*options))
+    succeed(on_two(*options, divided=True))
     recipe = tmp_path / "draw.yaml"
     recipe.write_text(
         f"base_model: {{path: {tiny_base_folder}}}\n"

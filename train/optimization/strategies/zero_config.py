@@ -398,6 +398,8 @@ def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin
         InputError: DeepSpeed is not installed, the run was not started by a launcher, or GPUs are
             here that it may not use.
     """
+    if not uses_gpu():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed prints what it has found
     deepspeed = imported()
     if "LOCAL_RANK" not in os.environ:
         raise InputError(
