@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from inference.parallel.layout import Layout
 from train.common.randomness import derive_seed, generator
 from train.config.recipe import TrainRecipe
 from train.data.examples.examples import Examples
@@ -142,9 +143,9 @@ def watched(watch: Callable[[Any, Stage, Examples], object]) -> Callable[[TrainR
 
     class WatchedData(Data):
         def batches(
-            self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+            self, examples: Examples, stage: Stage, step: int, layout: Layout
         ) -> Iterator[Any]:
-            for batch in super().batches(examples, stage, step, share):
+            for batch in super().batches(examples, stage, step, layout):
                 watch(batch, stage, examples)
                 yield batch
 
