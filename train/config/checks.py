@@ -722,6 +722,15 @@ UNUSED: tuple[Check, ...] = (
         "Has no effect without `ema`.",
     ),
     Rule(
+        "parallel.gradient_compression",
+        lambda r: (
+            r.parallel.gradient_compression == r.memory.trained_weights == "bf16"
+            and r.parallel.strategy == "ddp"
+        ),
+        "has no effect with memory.trained_weights: bf16, whose gradients are bf16 anyway",
+        "Has no effect with `memory.trained_weights: bf16`.",
+    ),
+    Rule(
         "loss.motion_ratio",
         lambda r: r.data.clips is None and bool(r.loss.motion_ratio),
         FOR_CLIPS,

@@ -174,7 +174,8 @@ class SamplingConfig:
     images: dict[str, ImageConfig | None] = field(default_factory=dict)
     """The images of the preview grid, by names of your choice."""
     batch_size: int = 8
-    """Images generated at once."""
+    """Images generated at once, by one process; of several, each takes a batch in turns
+    (docs/many_gpus.md)."""
     clip_settings: ClipSettings = field(default_factory=ClipSettings)
     """Defaults for the entries of `clips`."""
     clips: dict[str, ClipConfig | None] = field(default_factory=dict)

@@ -77,6 +77,8 @@ WARNED_OF = [
     [*CLASS_IMAGES, "loss.prior_weight=0"],
     [*CLASS_IMAGES, "loss={prior_weight_min: 0.2, prior_weight_target: 2000, prior: prediction}",
      "objective={type: textual_inversion, token: xyz}"],
+    ["memory.trained_weights=bf16", "parallel.gradient_compression=bf16", "mixed_precision=bf16",
+     "objective={type: text_to_image}"],
     ["base_model.attention=eager", "speed={attention: math, channels_last: true}", CLIPS],
 ]  # fmt: skip
 

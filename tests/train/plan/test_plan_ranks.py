@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from inference.parallel.layout import Layout
+from inference.recipe.loader import dump_recipe
 from inference.runtime.errors import InputError
 from train.config.devices import TrainParallelConfig
 from train.config.recipe import TrainRecipe
@@ -18,8 +19,9 @@ from train.memory.figures import Divided, MemoryPlan, PartMemory
 from train.memory.outline import outlined
 from train.memory.planning import memory_planned, traffic_planned
 from train.memory.ranks import Traffic, on_each, traffic_of
+from train.monitoring.tracking import Board
 from train.plan.__main__ import main
-from train.plan.traffic import StepTime, Waiting, bandwidth_in
+from train.plan.traffic import StepTime, Waiting, bandwidth_in, logged_step
 
 Make = Callable[..., TrainRecipe]
 PARTS = Divided(denoiser=800, trained=80, learned=40, gathered=300, gradient=8)
@@ -165,6 +167,21 @@ def test_what_a_step_waits() -> None:
     assert Waiting(traffic, 2e9, StepTime(1, "two", 2)).share == 1
 
 
+def test_the_time_of_a_step_is_that_of_the_run_s_log(make_recipe: Make, tmp_path: Path) -> None:
+    """Two processes with 2 x 3 examples each a step, at 6, 4 and 3 images a second."""
+    recipe = make_recipe("gradient_accumulation_steps=3")
+    assert logged_step(recipe) is None
+    run = tmp_path / "run"
+    board = Board(run / "logs", 0, "", print)
+    for step, speed in enumerate((6.0, 4.0, 3.0)):
+        board.scalars({"images_per_second": speed}, step)
+    board.close()
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    (run / "environment.json").write_text('{"processes": 2}')
+    assert logged_step(recipe) == StepTime(3.0, f"the log of {run}", 2)
+    assert logged_step(make_recipe()) is None  # of other steps
+
+
 def test_bandwidths() -> None:
     given = ("50GB/s", "100Gbit/s", "1.25 gb/s", "800 Mbit/s")
     assert [bandwidth_in(text) for text in given] == [50e9, 12.5e9, 1.25e9, 100e6]
@@ -185,11 +202,6 @@ def test_options_of_the_command(
     assert found["stages"][0]["examples"] == 4 * 2 * 2
     assert (traffic["gradients"], traffic["weights"]) == (learned, 0)
     assert (traffic["seconds"], traffic["step"]) == (learned / 1e6, None)
-    assert main([*common, "--processes", "4", "parallel=zero2"]) == 0
-    text = capsys.readouterr().out
-    assert "memory of each device, measured on shapes (zero2 on 4 processes)" in text
-    assert "traffic of each process in a step (zero2 on 4 processes)" in text
-    assert "at 32 GB/s" in text
     for option, message in (
         ("--processes=0", "--processes: expected a number of at least 1, got '0'"),
         ("--processes", "--processes: expected a number of at least 1, got ''"),
@@ -198,3 +210,15 @@ def test_options_of_the_command(
     ):
         assert main([*common, option]) == 2
         assert f"plan: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_names_strategy_and_bandwidth(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [str(recipe_file), f"output_dir={tmp_path}", "objective={type: lora, rank: 2}"]
+    assert main([*common, "--processes", "4", "parallel=zero2"]) == 0
+    text = capsys.readouterr().out
+    assert "memory of each device, measured on shapes (zero2 on 4 processes)" in text
+    assert "traffic of each process in a step (zero2 on 4 processes)" in text
+    assert "at 32 GB/s" in text
