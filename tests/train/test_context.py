@@ -1,5 +1,8 @@
 """Processes that compute each clip together train and draw the same as one process."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from tests.inference.models.cogvideox.models import make_video_model, write_vide
 from tests.train.run_tools import largest_difference, succeed
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
 
 OPTIONS = [
     "max_train_steps=4",
@@ -110,7 +115,7 @@ def test_a_run_goes_on_with_another_number(clip_commands: Any, tmp_path: Path) -
     options = [f"output_dir={tmp_path}", f"base_model.path={base}", LORA, *OPTIONS]
     resumed = [*options, "name=resumed", "saving.save_every_n_steps=1"]
     succeed(train(clip_commands, 2, *resumed, "parallel.context=2", "max_train_steps=1"))
-    more = ["resume=true", "max_train_steps=3"]
+    more = ["resume=true", "max_train_steps=4"]
     succeed(train(clip_commands, 4, *resumed, "parallel.context=4", *more))
     last = clip_commands.train(*resumed, "resume=true")
     assert last.status == 0, last.err
@@ -175,3 +180,50 @@ def test_processes_draw_the_clips_of_one(options: list[str], commands: Any, tmp_
         )
         assert ours.std() > 1
         assert np.abs(ours - theirs).max() <= 1, file.name
+
+
+def torchrun(count: int, *command: str) -> None:
+    """Run one of the commands on so many processes of the CPU, as users do."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launch, f"--nproc_per_node={count}", "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_torchrun_trains_picto_motion(commands: Any, tmp_path: Path) -> None:
+    """A demo, begun by two processes together, resumed by four; then its LoRA is drawn by two."""
+    clips = "{dog: null, rabbit: null, banana: null, rocket: null, left: null, up: null}"
+    recipe = [
+        "configs/demo/octopus_clip_lora.yaml",
+        f"output_dir={tmp_path}",
+        "mixed_precision=fp32",
+        "optimizer.epsilon=1e-3",
+        "lr_scheduler={type: constant, warmup_steps: 0}",
+        "max_train_steps=4",
+        "train_batch_size=1",
+        f"sampling={{clip_settings: {{steps: 1}}, clips: {clips}, sample_every_n_steps: 9}}",
+        "sampling.clips.bouncing=null",
+    ]
+    torchrun(2, "train", *recipe, "name=four", "parallel.context=2", "max_train_steps=2")
+    torchrun(4, "train", *recipe, "name=four", "parallel.context=4", "resume=true")
+    one = commands.run("train", [*recipe, "name=one"], [{}], None)[0]
+    assert one.status == 0, one.err
+    assert largest_difference(tmp_path / "one", tmp_path / "four") < 1e-4
+    lora = tmp_path / "four" / "artifacts" / "last.safetensors"
+    written = tmp_path / "clips.yaml"
+    written.write_text(CLIPS)
+    drawn = [str(written), f"artifacts.own.path={lora}", "settings.steps=2", "device=cpu"]
+    torchrun(2, "inference", *drawn, f"output_dir={tmp_path}/two", "parallel.context=2")
+    alone = commands.draw(*drawn, f"output_dir={tmp_path}/alone")
+    assert alone.status == 0, alone.err
+    (ours,), (theirs,) = (
+        [read_clip(file).frames.astype(int) for file in (tmp_path / name).glob("*.webp")]
+        for name in ("alone", "two")
+    )
+    assert np.abs(ours - theirs).max() <= 1
