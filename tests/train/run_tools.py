@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.parallel.layout import Layout
+from inference.parallel import Layout
 from train.common.randomness import derive_seed, generator
 from train.config.recipe import TrainRecipe
 from train.data.examples.examples import Examples
