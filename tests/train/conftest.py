@@ -202,6 +202,10 @@ class Commands:
         arguments = [str(self.recipe), *with_objective(overrides)]
         return self.run("train", arguments, self.environments(ranks), stop)
 
+    def two_ranks(self) -> list[dict[str, str]]:
+        """The environments of two processes."""
+        return self.environments(2)
+
     def environments(self, ranks: int) -> list[dict[str, str]]:
         """The environments of processes; one needs none."""
         if ranks == 1:

@@ -60,6 +60,9 @@ LAUNCHED: dict[str, tuple[list[list[str]], int]] = {
     "two_gpus": ([[]], 2),
     "eight_gpus": ([["--num_processes", "2"]], 2),
     "two_nodes": ([["--num_processes", "2", "--machine_rank", rank] for rank in "01"], 2),
+    "fsdp2": ([["--num_processes", "2"]], 2),
+    "zero2": ([["--num_processes", "2"]], 2),
+    "zero3": ([["--num_processes", "2"]], 2),
 }
 """Files that processes on CPUs can stand for -> (options of each launcher, processes)."""
 
@@ -70,6 +73,8 @@ def test_the_run_reports_the_processes_of_the_file(
     name: str, recipe_file: Path, tmp_path: Path
 ) -> None:
     """accelerate starts one process where it takes several for one; the run itself knows."""
+    if name.startswith("zero"):
+        pytest.importorskip("deepspeed")
     launchers, processes = LAUNCHED[name]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     port = [] if processes == 1 else ["--main_process_port", str(free_port())]

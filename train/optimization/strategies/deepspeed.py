@@ -27,6 +27,7 @@ from train.optimization.strategies.files import (
     trained_tensors,
     write_whole,
 )
+from train.optimization.strategies.sharded_files import is_sharded
 from train.optimization.strategies.zero_config import imported
 from train.optimization.strategies.zero_shares import Share, ZeroOptimizer, run_of, share_of
 from train.runs import CheckpointWriter
@@ -227,6 +228,12 @@ class Zero(Strategy):
             write_whole(writer, trained, {"optimizer": state, **content.others}, averages)
 
     def read(self, folder: Path, content: Content) -> dict[str, Any]:
+        if is_sharded(folder):
+            raise RunDirectoryError(
+                f"{folder} has the shards of FSDP2, which parallel: zero{self.stage} does not read:"
+                " continue with parallel=fsdp; or with parallel=ddp up to its next checkpoint, "
+                "which every strategy reads"
+            )
         trained = trained_tensors(folder / TRAINED)
         places = content.objective.state_dict(keep_vars=True)
         if places.keys() != trained.keys():
