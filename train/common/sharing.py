@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch.utils._pytree import tree_map
 
 from inference.runtime import InputError, Stopped, StopSignals
 from train.common.distributed import ProcessLostError, of_first
@@ -194,24 +194,17 @@ class Share:
         from accelerate.utils import broadcast_object_list
 
         speaker = self._speaker(place)
-        sent = [packed(ready) if self.rank == speaker else b""]
+        sent = [alone(ready) if self.rank == speaker else []]
         (received,) = broadcast_object_list(sent, from_process=speaker)
-        return ready if self.rank == speaker else unpacked(received)
+        return ready if self.rank == speaker else received
 
 
 ALONE = Share()
 
 
-def packed(value: object) -> bytes:
-    """Return a value as bytes; tensors that are parts of one are written once, unlike by pickle."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
-
-
-def unpacked(content: bytes) -> Any:
-    """Return what a process of this run has packed."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+def alone(value: T) -> T:
+    """Return a value with tensors of their own: of a part of a tensor, pickle writes all of it."""
+    return tree_map(lambda one: one.clone() if isinstance(one, torch.Tensor) else one, value)
 
 
 def described(fault: BaseException | None) -> tuple[int, str]:

@@ -224,8 +224,9 @@ def _zero_objective_faults(recipe: TrainRecipe, refused: str) -> Faults:
         )
     if isinstance(objective, DreamboothConfig) and objective.stop_text_encoder_training != 1.0:
         yield (
-            "objective.stop_text_encoder_training",
-            f"{refused}: the optimizer would go on changing the text encoder without gradients",
+            "objective.type",
+            f"dreambooth with stop_text_encoder_training {refused}: the optimizer would go on "
+            "changing the text encoder without gradients",
         )
 
 
@@ -619,11 +620,8 @@ REFUSALS: tuple[Check, ...] = (
             ("optimizer.type", "Must be `adamw` with `parallel: zero1` to `zero3`."),
             (
                 "objective.type",
-                "Must be lora, dreambooth or text_to_image with `parallel: zero1` to `zero3`.",
-            ),
-            (
-                "objective.stop_text_encoder_training",
-                "Must be 1 with `parallel: zero1` to `zero3`.",
+                "Must be lora, text_to_image or dreambooth (without stop_text_encoder_training) "
+                "with `parallel: zero1` to `zero3`.",
             ),
             *(
                 (key, "Is refused with `parallel: zero3`.")

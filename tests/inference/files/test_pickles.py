@@ -23,7 +23,11 @@ ALLOWED_NAMES = {
     ("torch", "FloatStorage"), ("torch", "HalfStorage"), ("torch", "BFloat16Storage"),
 }  # fmt: skip
 """Of the classes that its unpickler allows, those that artifacts may need."""
-MAY_SAVE = {"inference/files/pickles.py", "train/optimization/training_state.py"}
+MAY_SAVE = {
+    "inference/files/pickles.py",
+    "train/optimization/strategies/files.py",
+    "train/optimization/strategies/sharded_files.py",
+}
 """The one writer, and the checkpoints of runs, which no other program reads."""
 
 REPOSITORY = Path(__file__).parents[3]
