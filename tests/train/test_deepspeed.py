@@ -108,14 +108,14 @@ def test_zero_equals_ddp(objective: str, on_two: Callable[..., list[Any]], tmp_p
 def test_zero_in_bf16_trains_fp32_weights_as_ddp(
     on_two: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
-    """Rounding to bf16 inside the layers turns last digits into 1/256 of a step."""
+    """Under ZeRO-3 the backward pass rounds to bf16 elsewhere: within a third of a step of 0.01."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS]
     options += ["mixed_precision=bf16", "gradient_checkpointing=true"]
     succeed(on_two(*options, "name=ddp"))
     succeed(on_two(*options, "name=zero2", "parallel=zero2"))
     succeed(on_two(*options, "name=zero3", divided=True))
-    for name in ("zero2", "zero3"):
-        assert largest_difference(tmp_path / "ddp", tmp_path / name) < 1e-3
+    for name, bound in (("zero2", ROUNDING), ("zero3", 5e-3)):
+        assert largest_difference(tmp_path / "ddp", tmp_path / name) < bound
         path = tmp_path / name / "checkpoints" / "step-000004" / "trained.safetensors"
         assert {value.dtype for value in load_file(path).values()} == {torch.float32}
 
