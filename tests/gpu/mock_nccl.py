@@ -44,6 +44,7 @@ def collectives() -> list[str]:
 def install() -> None:
     """Register the backend and make accelerate use it in place of NCCL."""
     dist.Backend.register_backend("mocknccl", make_group, devices=["cuda"])
+    dist.Backend.default_device_backend_map["cuda"] = "mocknccl"
     dist.distributed_c10d._get_object_coll_device = lambda group=None: "cuda"
     from torch.distributed import distributed_c10d
 
