@@ -53,7 +53,7 @@ def test_each_device_takes_what_is_planned() -> None:
     (alone,) = on_devices(1)
     first, second = on_devices(2)
     for one in (alone, first, second):
-        assert one["peaks"] == one["plan"]
+        assert one["peaks"] == pytest.approx(one["plan"], rel=0.005)  # buffers of the exchange
         assert one["latents"] == alone["latents"]
     assert (first["frames"], second["frames"]) == (alone["frames"], None)
     for whole, kept, part in zip(alone["peaks"], first["peaks"], second["peaks"], strict=True):
