@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor
 
+from inference.parallel import SIGNS
 from inference.runtime import InputError
 from train.common import Batch, DataError, derive_seed
 from train.config import ClipDataConfig, ExampleConfig, TrainRecipe, ValidationConfig
@@ -83,7 +84,7 @@ class Validation:
         """
         if self.config is None:
             return
-        with self.run.clock.paused():
+        with self.run.clock.paused(), SIGNS.at_length("validation"):
             losses = self.measure(step)
             self.objective.base.tidy()
         if self.run.board is not None:
