@@ -221,6 +221,7 @@ class Heartbeat:
         self._hurry, self._stop = threading.Event(), threading.Event()
         self._decision = threading.Lock()
         self._has_left = False
+        self._threads: list[threading.Thread] = []
         self._server: Any = None
         self._store: Any = None
         self._wakeup: tuple[socket.socket, socket.socket, int] | None = None
@@ -248,12 +249,15 @@ class Heartbeat:
         self._listen_to_signals()
         for work in (self._exchange, self._watch):
             name = f"limner-{work.__name__.strip('_')}"
-            threading.Thread(target=work, name=name, daemon=True).start()
+            self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+            self._threads[-1].start()
 
     def leave(self, reason: str) -> None:
         """Tell the others that this process ends: with a reason, or empty once its work is done.
 
-        The process that has the store stays until the others have read it.
+        The process that has the store stays until the others have read it. The threads have ended
+        afterwards: Python would end them at its own end, in the middle of the store's code, which
+        aborts the process.
         """
         with self._decision:
             self._has_left = True
@@ -264,6 +268,8 @@ class Heartbeat:
         while self.meeting.is_host and self._written_end.is_set() and self._is_read():
             time.sleep(0.02)
         self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
         self._restore_signals()
 
     def _is_read(self) -> bool:
