@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from inference.media import read_clip
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
@@ -100,6 +101,20 @@ def test_two_processes_train_as_one(
         [place[2] for place in ours],
         rtol=2e-2 if kind == "bf16" else 2e-5,
     )
+
+
+def test_shares_of_weights_and_of_a_clip_together(clip_commands: Any, tmp_path: Path) -> None:
+    """FSDP2 within a context group trains as DDP does."""
+    options = [f"output_dir={tmp_path}", LORA, *OPTIONS, "saving.save_precision=fp32"]
+    for name, strategy in (("ddp", "ddp"), ("shares", "fsdp")):
+        parallel = f"parallel={{strategy: {strategy}, context: 2}}"
+        succeed(clip_commands.train_on_two(*options, f"name={name}", parallel))
+    ours, theirs = (
+        load_file(tmp_path / name / "artifacts" / "step-000004.safetensors")
+        for name in ("ddp", "shares")
+    )
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[one] - theirs[one]).abs().max()) for one in ours) < ROUNDING
 
 
 def test_two_groups_of_two_train_as_two_processes(clip_commands: Any, tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def test_whoever_has_done_its_work_is_not_lost(job: Job) -> None:
     assert [job.said(rank) for rank in (0, 1)] == ["", ""]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_a_process_that_is_gone_or_stopped_ends_the_others(job: Job, number: int) -> None:
     job.run(hangs, strikes(signal.Signals(number)))
     assert job.status(0) == 1
@@ -142,6 +144,7 @@ def test_the_process_with_the_store_is_gone(job: Job) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_process_with_the_store_is_stopped(job: Job) -> None:
     job.run(strikes(signal.SIGSTOP), hangs)
     assert job.status(1) == 1
@@ -217,6 +220,7 @@ def test_those_that_do_not_come_are_named(job: Job) -> None:
     assert job.said(0).startswith(expected) and job.said(1).startswith(expected)
 
 
+@pytest.mark.slow
 def test_the_store_of_a_launcher_has_what_an_earlier_start_has_left(job: Job) -> None:
     """Neither its beats nor the addresses of its process group are taken for present ones."""
     job.variables["TORCHELASTIC_USE_AGENT_STORE"] = "True"
@@ -236,6 +240,7 @@ def test_the_store_of_a_launcher_has_what_an_earlier_start_has_left(job: Job) ->
         assert [job.status(rank) for rank in (0, 1)] == [-9, -9], job.said(0) + job.said(1)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_stopped_before_they_meet(job: Job) -> None:
     job.variables[RENDEZVOUS] = "0.8"
 
